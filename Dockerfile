@@ -2,7 +2,7 @@
 #
 #   docker build -t regnet-deploy .                             for the CPU
 #   docker build -t regnet-deploy:gpu --build-arg RUNTIME=gpu . for NVIDIA GPUs; run it with --gpus all
-#   docker build --build-arg RUNTIME=openvino .                 for the CPU, with OpenVINO beside ONNX Runtime
+#   docker build --build-arg RUNTIME=openvino .                 for the CPU, with OpenVINO also where it is not x86
 #   docker run -p 127.0.0.1:8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
 #
 # It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end, but
@@ -19,10 +19,13 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY profiles profiles
 COPY export export
 COPY regnet_deploy regnet_deploy
-# No pip in what is shipped, none of the packages' own tests, and the bytecode made now: later it could not be written.
+# No pip in what is shipped, none of the packages' own tests, nothing of OpenVINO for GPUs and NPUs, and the bytecode made
+# now: later it could not be written.
 RUN python -m venv --without-pip /opt/serve \
  && extras=$(echo "$RUNTIME" | sed 's/^openvino$/cpu,openvino/') \
  && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,grpc,$extras]" \
+ && rm -f /opt/serve/lib/python*/site-packages/openvino/libs/libopenvino_intel_[gn]pu_* \
+          /opt/serve/lib/python*/site-packages/openvino/libs/cache.json \
  && find /opt/serve/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
  && /opt/serve/bin/python -m compileall -q /opt/serve/lib
 

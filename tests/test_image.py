@@ -26,7 +26,7 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 TAG = "regnet-deploy-test"
 BASE = "python:3.11-slim-bookworm"
-LIMIT_MB = 350
+LIMIT_MB = 400  # of these, OpenVINO has about 125
 BUILDER = os.environ.get("REGNET_DEPLOY_BUILD_IMAGE")
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(1500)]

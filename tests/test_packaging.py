@@ -26,6 +26,11 @@ def test_no_extra_but_cpu_and_gpu_names_an_onnxruntime():
             assert not any("onnxruntime" in want for want in wants), name
 
 
+def test_the_cpu_extra_has_the_fastest_runtime_of_x86_and_none_that_has_no_wheel():
+    (openvino,) = (want for want in PROJECT["optional-dependencies"]["cpu"] if want.startswith("openvino"))
+    assert openvino.endswith("; sys_platform == 'linux' and platform_machine == 'x86_64'")
+
+
 def test_the_serving_extra_brings_no_torch():
     assert not any("torch" in want for want in PROJECT["optional-dependencies"]["serve"])
 
