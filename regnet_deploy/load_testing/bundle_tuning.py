@@ -23,6 +23,7 @@ from regnet_deploy.load_testing.settings import SearchSpace, executor_layouts, r
 from regnet_deploy.load_testing.target import parse_target
 from regnet_deploy.load_testing.tuning import LoadTrial, MeasuredServer, tune
 from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.runtimes.openvino_session import bf16_unsupported_reason
 from regnet_deploy.runtimes.runtime import Device, Runtime
 from regnet_deploy.runtimes.tuned_settings import machine_summary
 
@@ -119,6 +120,11 @@ def tune_bundle(bundle: Bundle, options: TuningOptions, progress: Progress | Non
     pairs, refused = runnable_pairs(bundle, options.variant, options.runtime, options.device)
     for name, reason in refused.items():
         progress.message(f"not tried: {name}: {reason}")
+    if ("openvino", "onnx-fp32") in pairs and options.variant is None and bf16_unsupported_reason() is None:
+        progress.message(
+            f"not tried: BF16 in OpenVINO, which this CPU has: `regnet-deploy export --openvino{bundle.argument}` "
+            "proves it"
+        )
     raise_open_files_limit(options.plan.limits.connections)
     servers = ServerStarter(bundle, options)
     space = SearchSpace(pairs, executor_layouts(available_cores(), options.max_executors))

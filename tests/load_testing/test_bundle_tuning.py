@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.bundle.measurements import ServerSetting
+from regnet_deploy.bundle.measurements import ServerSetting, TuningRow
 from regnet_deploy.load_testing import bundle_tuning as module
 from regnet_deploy.load_testing.bundle_tuning import ServerStarter, TuningOptions
 from regnet_deploy.load_testing.generator import Load
@@ -63,3 +64,15 @@ def test_one_refusal_is_a_failure(start):
         trial = running.measure(50.0)
     assert trial.bad == 4  # of 30 requests: three times the 10 of the plan
     assert not trial.passes(5000.0)
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
+@pytest.mark.parametrize("reason", [None, "no BF16"])
+def test_bf16_that_is_not_proved_yet_is_said_not_to_be_tried(exported_bundle, recorded_progress, monkeypatch, reason):
+    row = TuningRow(SETTING, 10.0, 5.0, 3, "selected")
+    monkeypatch.setattr(module, "tune", lambda *given: (row, [row]))
+    monkeypatch.setattr(module, "bf16_unsupported_reason", lambda: reason)
+    module.tune_bundle(open_bundle(exported_bundle), TuningOptions(), recorded_progress)
+    told = [line for line in recorded_progress.messages if line.startswith("not tried: BF16 in OpenVINO")]
+    assert len(told) == (reason is None)
+    assert all("`regnet-deploy export --openvino " in line for line in told)
