@@ -147,9 +147,8 @@ def train(
     Args:
         bundle_path: folder of the bundle.
         data: folder of images; None with ``finish``.
-        recipe: what, with the images, determines the weights. Of a mapping, the values that are not given are the
-            defaults for random weights or for fine-tuning; ``fine_tune`` decides which, or else what the bundle has. Or
-            a recipe of a file.
+        recipe: what, with the images, determines the weights; or a recipe of a file. Of a mapping, values not given are
+            the defaults for random weights or for fine-tuning; ``fine_tune`` decides, or else what the bundle has.
         options: how the run is executed.
         progress: receives the progress.
         join: joins the processes of a launcher.
@@ -280,8 +279,9 @@ def _prepare(
         return bundle
     describe_start(identity, progress)
     del checked, listing  # half a gigabyte for ImageNet
-    plan = Plan(planned, given, begun, name)
-    return _Prepared(identity, identity.model(), plan, shares, directory, store, checkpoint)
+    return _Prepared(
+        identity, identity.model(), Plan(planned, given, begun, name), shares, directory, store, checkpoint
+    )
 
 
 def _planned(
