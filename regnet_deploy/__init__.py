@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from regnet_deploy.api.bundles import create_bundle, load_model, load_recipe, select, select_published, train
     from regnet_deploy.api.images import check_folder
     from regnet_deploy.api.inference import open_classifier, predict, serve
+    from regnet_deploy.api.timing import calibrate, select_by_time
     from regnet_deploy.api.variants import evaluate, export, export_file, profile, verify
     from regnet_deploy.bundle import Bundle, open_bundle
     from regnet_deploy.bundle.engine_options import EngineOptions
     from regnet_deploy.bundle.variants import Gate
     from regnet_deploy.errors import RegnetDeployError
     from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.latency.candidates import TimeLimits
+    from regnet_deploy.latency.measuring import Setup
     from regnet_deploy.progress import Progress
     from regnet_deploy.selection.budget import Budget
     from regnet_deploy.serving.limits import Limits
@@ -56,7 +59,10 @@ _MODULES = {
     "RegnetDeployError": "errors",
     "ServeOptions": "serving.model_version",
     "ServerSettings": "serving.server",
+    "Setup": "latency.measuring",
+    "TimeLimits": "latency.candidates",
     "TrainOptions": "training.train",
+    "calibrate": "api.timing",
     "check_folder": "api.images",
     "create_bundle": "api.bundles",
     "evaluate": "api.variants",
@@ -69,6 +75,7 @@ _MODULES = {
     "predict": "api.inference",
     "profile": "api.variants",
     "select": "api.bundles",
+    "select_by_time": "api.timing",
     "select_published": "api.bundles",
     "serve": "api.inference",
     "train": "api.bundles",
@@ -90,8 +97,11 @@ __all__ = [
     "RegnetDeployError",
     "ServeOptions",
     "ServerSettings",
+    "Setup",
+    "TimeLimits",
     "TrainOptions",
     "__version__",
+    "calibrate",
     "check_folder",
     "create_bundle",
     "evaluate",
@@ -104,6 +114,7 @@ __all__ = [
     "predict",
     "profile",
     "select",
+    "select_by_time",
     "select_published",
     "serve",
     "train",

@@ -48,6 +48,7 @@ MAY_IMPORT = {
     },
     "api": {
         "checking",
+        "latency",
         "evaluation",
         "exporting",
         "training",

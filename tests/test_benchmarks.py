@@ -49,6 +49,7 @@ def readme():
         ("serving_page", "serving-speed.md", "onnxruntime"),
         ("transfer_page", "fine-tuning.md", "numpy"),
         ("input_pipeline_page", "input-pipeline.md", "numpy"),
+        ("latency_page", "latency.md", "numpy"),
     ],
 )
 def test_pages_are_written_from_the_results(load, program, page, library):

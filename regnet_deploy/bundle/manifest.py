@@ -174,6 +174,7 @@ class SelectionRecord(Record, frozen=True, kw_only=True):
         runners_up: the next candidates.
         evidence: evidence of a sweep on the candidates.
         tried: results of training the first candidates.
+        timed: measured times of candidates.
         trial: the trial of a network that was taken from a sweep.
     """
 
@@ -188,6 +189,7 @@ class SelectionRecord(Record, frozen=True, kw_only=True):
     runners_up: tuple[dict[str, Any], ...] = default(())
     evidence: dict[str, Any] | None = None
     tried: dict[str, Any] | None = None
+    timed: dict[str, Any] | None = None
     trial: SourceTrial | None = None
 
 

@@ -17,7 +17,8 @@ from regnet_deploy.errors import RegnetDeployError, did_you_mean
 #: Commands in the order of the pipeline, with what each does; each is ``command`` of the module that
 #: :func:`load_command` imports.
 COMMANDS = {
-    "select": "Select the best network for a compute budget.",
+    "select": "Select the best network for a budget of MACs or of time.",
+    "calibrate": "Fit a latency model to networks measured on this machine.",
     "import": "Make a bundle of weights of another library.",
     "weights": "List public weights of RegNets.",
     "check": "Check a folder of images before training.",

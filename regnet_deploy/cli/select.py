@@ -9,8 +9,10 @@ import click
 
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
+from regnet_deploy.cli.budget_options import budget_of
 from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Scaled, Whole, json_option, seed_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
+from regnet_deploy.cli.timed_selection import chooses_by_time, print_timed, select_timed, timed_options
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError, require
 
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Rank by a sweep of your own (store or CSV) if it predicts errors better. Repeatable.",
 )
+@timed_options
 @try_options
 @click.option("--seed", type=seed_type(), default=0, help="Seed of --try, and of the sample that --plot draws.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Plot the candidates: .png, .svg or .pdf.")
@@ -111,9 +114,14 @@ def command(**options: Any) -> None:
     With --try, the first N candidates that differ in shape are trained in rounds (successive halving): all of them for
     a few epochs, the best third for three times as many, and so on. The candidate with the lowest error is selected.
 
+    With --latency-ms, --p99-ms, --throughput or --like, the time on this machine decides: a latency model, for which a
+    few networks are measured once, makes a shortlist, and the shortlist is measured. --gflops is the maximum then.
+
     \b
     Example:
       regnet-deploy select --gflops 4
+      regnet-deploy select --latency-ms 5
+      regnet-deploy select --like RegNetY-400MF --runtime openvino
       regnet-deploy select --gflops 0.8 --family x --group-multiple 8 -o mine
       regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
       regnet-deploy select --gflops 0.1 --resolution 112 --try 9 --data my-images
@@ -121,13 +129,20 @@ def command(**options: Any) -> None:
       regnet-deploy select --published regnet_y_400mf --weights mine.pth
       regnet-deploy select --trial AnyNetX_E.sweep
     """
+    by_time = chooses_by_time(options)
     given = [name for name in ("gmacs", "published", "trial") if options[name] is not None]
+    if by_time and given in ([], ["gmacs"]):
+        given = ["gmacs"]
+    elif by_time:
+        raise UsageError(f"a limit of time searches a network, and --{given[0]} names one: give one of them")
     if options["weights"] is not None and given != ["published"]:
         raise UsageError("--weights needs --published NAME, the network of the weights; `import` finds it out itself")
     if len(given) > 1:
         raise UsageError("give one of --gflops, --published and --trial: a network taken by name has its own MACs")
     if not given:
-        raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
+        raise UsageError(
+            "give a budget such as --gflops 4 or --latency-ms 5, or a network such as --published RegNetY-4.0GF"
+        )
     options["input_channels"] = int(options["input_channels"])
     {"gmacs": _search, "published": _take_published, "trial": _take_trial}[given[0]](options)
 
@@ -141,9 +156,15 @@ def _search(options: dict[str, Any]) -> None:
         from regnet_deploy.selection.plot import plot_selection
 
         check_plot_path(options["plot"])
-    check_try_options(options)
-    budget = _budget(options, options["gmacs"] * 1e9)
-    selection = select(budget, evidence=options["evidence"])
+    by_time = chooses_by_time(options)
+    check_try_options(options, by_time=by_time)
+    budget = budget_of(options, 1e9 if options["gmacs"] is None else options["gmacs"] * 1e9)
+    if by_time:
+        ensure_creatable(options["output"], replace=options["force"])
+        selection = select_timed(options, budget)
+        budget = selection.budget
+    else:
+        selection = select(budget, evidence=options["evidence"])
     if options["tries"] is not None:
         ensure_creatable(options["output"], replace=options["force"])
         selection = try_candidates(selection, options)
@@ -168,6 +189,10 @@ def _search(options: dict[str, Any]) -> None:
                 "bundle": str(bundle.path),
             }
         )
+    elif selection.timed_ranking is not None:
+        print_timed(selection.timed_ranking, options["show"])
+        print_text(f"Selected candidate 1: {selection.reason()}.")
+        print_text(_expectation_line(selection))
     else:
         title = (
             f"{selection.considered:,} candidates with {options['gmacs']:g} GMACs ± {options['tolerance']:g} % "
@@ -262,42 +287,6 @@ def _check_no_search_options(kept: set[str]) -> None:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if given and parameter.name not in kept:
             raise UsageError(f"{parameter.opts[-1]} applies to a search: give --gflops instead of the name, or omit it")
-
-
-def _budget(options: dict[str, Any], macs: float) -> Budget:
-    from regnet_deploy.errors import did_you_mean
-    from regnet_deploy.selection.budget import FAMILIES, Budget
-    from regnet_deploy.space.enumeration import Bounds
-
-    family = options["family"].lower().removeprefix("regnet").strip("-_ ")
-    if family not in FAMILIES:
-        raise UsageError(
-            f"--family must be one of {', '.join(FAMILIES)}, got {options['family']!r}{did_you_mean(family, FAMILIES)}"
-        )
-    given = {
-        "d": options["depth"],
-        "g": options["group_width"],
-        "w_0": options["w_0"],
-        "w_a": options["w_a"],
-        "w_m": options["w_m"],
-        "parameters": options["params_bound"],
-        "activations": options["acts_bound"],
-    }
-    bounds = {name: value for name, value in given.items() if value is not None}
-    if options["no_bounds"]:
-        bounds.update(parameters=None, activations=None)
-    return Budget(
-        macs=macs,
-        tolerance=options["tolerance"] / 100,
-        family=family,
-        resolution=options["resolution"],
-        classes=options["classes"],
-        max_parameters=None if options["max_params"] is None else options["max_params"] * 1e6,
-        max_activations=None if options["max_acts"] is None else options["max_acts"] * 1e6,
-        stem_stride=options["stem_stride"],
-        input_channels=options["input_channels"],
-        bounds=Bounds(g_multiple=options["group_multiple"], **bounds),
-    )
 
 
 def _print_selection(title: str, selection: Selection, shown: list[Candidate]) -> None:

@@ -52,8 +52,12 @@ _OPTIONS = (
         type=FiniteFloat(0, 1, min_open=True, max_open=True),
         help="With --try: fraction that is held out to test the chosen candidate on, if DIR has no test/.",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try."),
-    click.option("--threads", type=threads_type(), help="With --try: CPU threads of a trial.  [default: all cores]"),
+    click.option(
+        "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try or a limit of time."
+    ),
+    click.option(
+        "--threads", type=threads_type(), help="With --try or a limit of time: CPU threads.  [default: all cores]"
+    ),
     click.option("--retry", is_flag=True, help="With --try: train candidates again that diverged or failed."),
     click.option(
         "--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="With --try: train on Ray, as `sweep`."
@@ -91,8 +95,12 @@ def try_options(function: F) -> F:
     return function
 
 
-def check_try_options(options: dict[str, Any]) -> None:
+def check_try_options(options: dict[str, Any], *, by_time: bool = False) -> None:
     """Check the options that belong to ``--try``, and take the number of classes from the data.
+
+    Args:
+        options: of the command.
+        by_time: whether a limit of time is given, to which ``--device`` and ``--threads`` belong too.
 
     Raises:
         UsageError: such an option is given without ``--try``, ``--data`` is missing, or ``--classes`` contradicts it.
@@ -105,6 +113,8 @@ def check_try_options(options: dict[str, Any]) -> None:
 
     if options["tries"] is None:
         for parameter in context.command.params:
+            if by_time and parameter.name in ("device", "threads"):
+                continue
             if parameter.name in (*_NAMES, "ray", "store") and given(parameter.name):
                 raise UsageError(f"{parameter.opts[-1]} requires --try N: add it, or omit {parameter.opts[-1]}")
         return

@@ -62,27 +62,72 @@ def measure_latency(
         progress: is updated before each of the ``len(batches) * len(runners) * (1 + ROUNDS)`` turns.
     """
     progress = progress or NoProgress()
-    turns, turn = len(batches) * len(runners) * (1 + ROUNDS), 0
     latencies = []
-    for batch in batches:
-        inferences, warm_ups = [], []
-        for runner in runners:
-            progress.update(turn, turns, f"{runner.runtime}, batch {batch}: warm-up")
-            inferences.append(runner.prepare(batch))
-            warm_ups.append(warm_up(inferences[-1]))
-            turn += 1
-        durations: list[list[float]] = [[] for _ in runners]
-        for _ in range(ROUNDS):
-            for i, runner in enumerate(runners):
-                progress.update(turn, turns, f"{runner.runtime}, batch {batch}")
-                inferences[i]()  # not measured: caches are cold after the turn of another runtime
-                durations[i] += time_repeats(inferences[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS)
-                turn += 1
-        latencies += [
-            _summary(runner, batch, taken, count)
-            for runner, taken, count in zip(runners, durations, warm_ups, strict=True)
-        ]
+    for i, batch in enumerate(batches):
+        taken = time_in_turns(runners, batch, seconds, _Part(progress, i, len(batches)))
+        latencies += [_summary(runner, batch, turns) for runner, turns in zip(runners, taken, strict=True)]
     return latencies
+
+
+@dataclass(frozen=True)
+class Turns:
+    """The durations of one runner.
+
+    Attributes:
+        rounds: durations of the inferences of each turn, s.
+        warmup_repetitions: number of inferences before.
+    """
+
+    rounds: list[list[float]]
+    warmup_repetitions: int
+
+
+def time_in_turns(
+    runners: Sequence[Runner], batch: int, seconds: float, progress: Progress | None = None
+) -> list[Turns]:
+    """Warm every runner up, then let them take :data:`ROUNDS` turns each, and return the durations.
+
+    Args:
+        runners: take turns, so that a disturbance of the machine affects all of them.
+        batch: images in an inference.
+        seconds: measured for each runner, without the warm-up.
+        progress: is updated before each of the ``len(runners) * (1 + ROUNDS)`` turns.
+    """
+    progress = progress or NoProgress()
+    turns, turn = len(runners) * (1 + ROUNDS), 0
+    inferences, warm_ups = [], []
+    for runner in runners:
+        progress.update(turn, turns, f"{runner.runtime}, batch {batch}: warm-up")
+        inferences.append(runner.prepare(batch))
+        warm_ups.append(warm_up(inferences[-1]))
+        turn += 1
+    durations: list[list[list[float]]] = [[] for _ in runners]
+    for _ in range(ROUNDS):
+        for i, runner in enumerate(runners):
+            progress.update(turn, turns, f"{runner.runtime}, batch {batch}")
+            inferences[i]()  # not measured: caches are cold after the turn of another runtime
+            durations[i].append(time_repeats(inferences[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS))
+            turn += 1
+    return [Turns(taken, count) for taken, count in zip(durations, warm_ups, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The progress of one of several equal parts."""
+
+    whole: Progress
+    part: int
+    parts: int
+
+    def step(self, description: str, total: float | None = None) -> None:
+        self.whole.step(description, total)
+
+    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+        assert total is not None  # time_in_turns knows it
+        self.whole.update(self.part * total + completed, self.parts * total, note)
+
+    def message(self, line: str) -> None:
+        self.whole.message(line)
 
 
 def warm_up(inference: TimedInference) -> int:
@@ -107,7 +152,8 @@ def time_repeats(inference: TimedInference, seconds: float, at_least: int) -> li
     return taken
 
 
-def _summary(runner: Runner, batch: int, seconds: list[float], warmup_repetitions: int) -> Latency:
+def _summary(runner: Runner, batch: int, turns: Turns) -> Latency:
+    seconds = [each for taken in turns.rounds for each in taken]
     p50, p95, p99 = (float(value) for value in np.percentile(np.asarray(seconds) * 1000, (50, 95, 99)))
     fields = {name: value for name, value in vars(runner).items() if name != "prepare"}
     return Latency(
@@ -118,7 +164,7 @@ def _summary(runner: Runner, batch: int, seconds: list[float], warmup_repetition
         p99_ms=p99,
         images_per_second=batch * len(seconds) / sum(seconds),
         repetitions=len(seconds),
-        warmup_repetitions=warmup_repetitions,
+        warmup_repetitions=turns.warmup_repetitions,
     )
 
 

@@ -42,12 +42,14 @@ def selection_parts(selection: Selection) -> Manifest:
 
 
 def ranking_json(selection: Selection) -> dict[str, Any]:
-    """Return the keys ``evidence`` and ``tried`` of a selection that is ranked by evidence or by training."""
+    """Return ``evidence``, ``tried`` and ``timed`` of a selection that is ranked by evidence, training or time."""
     data: dict[str, Any] = {}
     if selection.evidence_ranking is not None:
         data["evidence"] = selection.evidence_ranking.to_json(selection.budget, selection.candidates)
     if selection.measured_ranking is not None:
         data["tried"] = selection.measured_ranking.to_json()
+    if selection.timed_ranking is not None:
+        data["timed"] = selection.timed_ranking.to_json()
     return data
 
 

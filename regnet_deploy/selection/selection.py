@@ -16,6 +16,7 @@ from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate, CandidateTable
 from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_evidence
+from regnet_deploy.selection.timed_ranking import TimedRanking
 from regnet_deploy.selection.trends import Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
@@ -119,6 +120,7 @@ class Selection:
         other_expectation: the same for the other family; None also where the budget names the family.
         evidence_ranking: the ranking by trained populations; None without evidence.
         measured_ranking: the ranking by training; None where no candidate was trained.
+        timed_ranking: the ranking by measured time; None where no time was measured.
     """
 
     budget: Budget
@@ -129,6 +131,7 @@ class Selection:
     other_expectation: ExpectedError | None = None
     evidence_ranking: EvidenceRanking | None = None
     measured_ranking: MeasuredRanking | None = None
+    timed_ranking: TimedRanking | None = None
 
     @property
     def considered(self) -> int:
@@ -165,6 +168,8 @@ class Selection:
         """Return why the first candidate is the best."""
         if self.measured_ranking is not None:
             return self.measured_ranking.reason()
+        if self.timed_ranking is not None:
+            return self.timed_ranking.reason()
         compared = f"{self.considered:,} distinct RegNet{self.family.upper()}s"
         if self.evidence_ranking is not None and self.evidence_ranking.decides:
             return self.evidence_ranking.reason(self.candidates, compared)

@@ -58,7 +58,18 @@ def test_help_imports_nothing_heavy(cli_process):
 
 
 #: Commands whose first argument is no bundle.
-WITHOUT_BUNDLE = ("check", "select", "recipes", "import", "weights", "predict", "spaces", "sweep", "analyze")
+WITHOUT_BUNDLE = (
+    "check",
+    "calibrate",
+    "select",
+    "recipes",
+    "import",
+    "weights",
+    "predict",
+    "spaces",
+    "sweep",
+    "analyze",
+)
 
 
 @pytest.mark.parametrize("name", [c for c in COMMANDS if c not in WITHOUT_BUNDLE])

@@ -1,0 +1,162 @@
+"""Among networks that keep a limit of time when they are measured, the one of the best expectation is chosen."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from timed_networks import clock, execution, made_up, rule_ms
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.latency import calibration, choice
+from regnet_deploy.latency.calibration import Calibration, calibrate
+from regnet_deploy.latency.candidates import TimeLimits
+from regnet_deploy.latency.choice import select_by_time
+from regnet_deploy.latency.measuring import Setup
+from regnet_deploy.latency.store import MeasurementStore, open_measurements
+from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.bundle_parts import selection_parts
+from regnet_deploy.space.network import Network
+from regnet_deploy.space.published import find_published
+
+SETUP = Setup(threads=1)
+BUDGET = Budget(macs=1e9)
+
+
+class Machine:
+    """A machine on which times are by a rule; ``slowdown`` is what a process of its own is slower."""
+
+    def __init__(self) -> None:
+        self.measured: list[Network] = []
+        self.alone: list[Network] = []
+        self.slowdown = 1.0
+        self.factor = 1.0
+
+    def rule(self, network: Network, setup: Setup) -> float:
+        return self.factor * rule_ms(network, setup)
+
+    def fresh(self, network: Network, setup: Setup, **options: Any) -> Any:
+        self.alone.append(network)
+        slow = self.slowdown if len(self.alone) == 1 else 1.0
+        return made_up(network, setup, slow * self.rule(network, setup))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    for module in (calibration, choice):
+        monkeypatch.setattr(module, "measure_networks", clock(machine.rule, machine.measured))
+    monkeypatch.setattr(calibration, "installed_execution", execution)
+    monkeypatch.setattr(choice, "measure_in_fresh_process", machine.fresh)
+    return machine
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[MeasurementStore]:
+    with open_measurements(tmp_path / "measurements.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture
+def calibrated(machine: Machine, store: MeasurementStore) -> Calibration:
+    found = calibrate(SETUP, store, count=20)
+    machine.measured.clear()
+    return found
+
+
+@pytest.mark.parametrize("ms", [4.0, 12.0])
+def test_the_pick_keeps_the_limit_and_uses_it(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore, ms: float
+) -> None:
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=ms), calibrated, store)
+    ranking = selection.timed_ranking
+    assert ranking is not None
+    assert 0.93 * ms < ranking.p50_ms <= ms
+    assert machine.alone == [selection.best.network]
+    kept = [each for each in ranking.candidates if each.keeps]
+    assert ranking.candidates[0].expected_error == min(each.expected_error for each in kept)
+    assert all(each.p50_ms <= ms for each in kept)
+    assert len(ranking.candidates) == len(machine.measured)
+    assert f"at most {ms:g} ms" in selection.reason()
+
+
+def test_a_machine_that_is_slower_than_when_it_was_calibrated_still_keeps_the_limit(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    machine.factor = 1.4
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=8), calibrated, store)
+    assert selection.timed_ranking is not None
+    assert 0.9 * 8 < selection.timed_ranking.p50_ms <= 8
+
+
+def test_a_pick_that_is_too_slow_in_a_process_of_its_own_is_not_taken(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    machine.slowdown = 1.5
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=8), calibrated, store)
+    assert len(machine.alone) == 2
+    assert selection.best.network == machine.alone[1] != machine.alone[0]
+
+
+def test_the_fastest_network_like_a_published_one_is_faster_and_not_worse(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    published = find_published("RegNetX-400MF")
+    selection = select_by_time(BUDGET, TimeLimits(like=published), calibrated, store)
+    ranking = selection.timed_ranking
+    assert ranking is not None
+    assert ranking.p50_ms < machine.rule(published.network, SETUP)
+    assert selection.expectation is not None
+    from regnet_deploy.selection.trends import expected_error
+
+    assert selection.expectation.top1_error <= expected_error("x", published.macs).top1_error
+
+
+def test_macs_throughput_and_family_are_further_limits(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    limits = TimeLimits(p50_ms=20, macs=4e8, images_per_second=100)
+    selection = select_by_time(Budget(macs=1e9, family="x", max_parameters=6e6), limits, calibrated, store)
+    ranking = selection.timed_ranking
+    assert ranking is not None
+    assert selection.family == "x"
+    assert selection.best.macs <= 4e8
+    assert selection.best.parameters <= 6e6
+    assert ranking.p50_ms <= 10
+    assert {each.family for each in ranking.candidates} == {"x"}
+
+
+def test_a_limit_that_nothing_keeps_names_the_nearest(calibrated: Calibration, store: MeasurementStore) -> None:
+    with pytest.raises(UsageError, match=r"at most 0.05 ms .* raise the limit"):
+        select_by_time(BUDGET, TimeLimits(p50_ms=0.05), calibrated, store)
+
+
+def test_a_limit_that_only_predictions_keep_names_what_was_measured(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    machine.factor = 100
+    with pytest.raises(UsageError, match=r"none of \d+ measured networks keeps .* takes [\d.]+ ms"):
+        select_by_time(BUDGET, TimeLimits(p50_ms=3), calibrated, store)
+
+
+def test_the_bundle_says_what_was_measured(calibrated: Calibration, store: MeasurementStore) -> None:
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=6), calibrated, store)
+    parts = selection_parts(selection)
+    assert parts.selection is not None
+    assert parts.selection.timed is not None
+    assert parts.selection.timed["p50_ms"] <= 6
+    assert parts.selection.budget.macs == selection.best.macs
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "give a limit of time"),
+        ({"macs": 1e9}, "give a limit of time"),
+        ({"p50_ms": -1.0}, "p50_ms must be a number above 0, got -1"),
+        ({"p99_ms": float("nan")}, "p99_ms must be a number above 0"),
+    ],
+)
+def test_limits_that_say_nothing_are_refused(fields: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TimeLimits(**fields)
