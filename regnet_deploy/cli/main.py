@@ -19,6 +19,7 @@ from regnet_deploy.errors import RegnetDeployError, did_you_mean
 COMMANDS = {
     "select": "Select the best network for a budget of MACs or of time.",
     "calibrate": "Fit a latency model to networks measured on this machine.",
+    "measurements": "List, merge and export measured times.",
     "import": "Make a bundle of weights of another library.",
     "weights": "List public weights of RegNets.",
     "check": "Check a folder of images before training.",

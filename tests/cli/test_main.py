@@ -61,6 +61,7 @@ def test_help_imports_nothing_heavy(cli_process):
 WITHOUT_BUNDLE = (
     "check",
     "calibrate",
+    "measurements",
     "select",
     "recipes",
     "import",
