@@ -35,19 +35,9 @@ from regnet_deploy.training.checkpoint import (
 )
 from regnet_deploy.training.chosen_weights import validation_answers
 from regnet_deploy.training.commit import commit_training, describe_run, sample_images
-from regnet_deploy.training.data_loader import (
-    EvaluationDataset,
-    ImageSubset,
-    evaluation_dataset,
-    training_dataset,
-)
+from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, evaluation_dataset, training_dataset
 from regnet_deploy.training.distributed import ProcessGroup, ensure_shared, process_group
-from regnet_deploy.training.execution import (
-    ExecutionRequest,
-    default_workers,
-    disable_tf32,
-    resolve_device,
-)
+from regnet_deploy.training.execution import ExecutionRequest, default_workers, disable_tf32, resolve_device
 from regnet_deploy.training.execution_choice import choose_execution, resumed_execution
 from regnet_deploy.training.final_test import final_test
 from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
