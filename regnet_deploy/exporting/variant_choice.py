@@ -149,11 +149,15 @@ def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[
             decisions[one.name] = one.decided("unmeasured", reason)
         else:
             groups.setdefault((one.latency[0].runtime, one.latency[0].device), []).append(one)
+    best = {place: _fastest(group) for place, group in groups.items()}
+    first = min(best.values(), key=lambda one: one.ms_per_image, default=None)
     for (runtime, device), group in groups.items():
-        fastest = _fastest(group)
+        fastest = best[runtime, device]
         for one in group:
             if one is fastest:
-                decisions[one.name] = one.decided("kept", _kept_reason(fastest, group, runtime, device))
+                reason = _kept_reason(fastest, group, runtime, device)
+                elected = "; the fastest of all, which runs by default" if one is first and len(best) > 1 else ""
+                decisions[one.name] = one.decided("kept", reason + elected)
             elif one.name in requested:
                 reason = f"requested by name, although it {_slower_reason(one, fastest)}"
                 decisions[one.name] = one.decided("kept", reason)

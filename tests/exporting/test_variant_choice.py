@@ -95,6 +95,12 @@ def test_each_runtime_and_device_keeps_its_own():
     assert got == {"onnx-fp32": "slower", "onnx-int8-cpu": "kept", "trt-fp32": "slower", "trt-fp16": "kept"}
 
 
+def test_the_fastest_of_all_runtimes_is_said_to_run_by_default():
+    runs = rows(3.0, runtime="openvino 2026.4.1")
+    outcomes = rank_variants([candidate("fp32", 12.0), VariantCandidate("openvino-bf16", "bf16", None, None, runs)])
+    assert [one.reason.endswith("; the fastest of all, which runs by default") for one in outcomes] == [False, True]
+
+
 def test_a_refused_candidate_never_wins_however_fast():
     outcomes = rank_variants([candidate("fp32", 12.0), candidate("int8-cpu", 0.1, rejected="loses 3 points")])
     assert [(one.result, one.reason) for one in outcomes] == [
