@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate
 from regnet_deploy.bundle.measurements import ClosedForm, ComplexityRecord, Latency, Machine, Profile
@@ -17,6 +18,7 @@ from regnet_deploy.bundle.variants import (
     EngineIdentity,
     EngineVariant,
     OnnxVariant,
+    OpenvinoVariant,
     Proof,
 )
 from regnet_deploy.runtimes.gates import gate_of
@@ -148,6 +150,21 @@ def latency(variant: str | None, batch: int, p50_ms: float, **changes: Any) -> L
 def profile(*rows: Latency) -> Profile:
     """A profile with these rows."""
     return Profile(complexity=COMPLEXITY, latency=rows, machine=MACHINE.replace(busy_cores=0.0))
+
+
+def openvino_variant(bundle: Bundle, source: str = "onnx-fp32") -> OpenvinoVariant:
+    """An ONNX variant of a bundle as OpenVINO runs it, in FP32."""
+    onnx = bundle.variants[source]
+    assert isinstance(onnx, OnnxVariant)
+    return OpenvinoVariant(
+        precision=onnx.precision,
+        input=onnx.input,
+        opset=onnx.opset,
+        source=source,
+        onnx_sha256=bundle.files[onnx.file].sha256,
+        compute="fp32",
+        proof=onnx.proof,
+    )
 
 
 def choice(*candidates: ChoiceCandidate) -> Choice:

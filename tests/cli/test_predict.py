@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_parts import candidate, choice, latency, openvino_variant
 from PIL import Image
 
-from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.errors import MissingExtra
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 
@@ -246,6 +248,25 @@ def test_a_gpu_is_never_quietly_the_cpu(cli: Any, exported_bundle: Path, images:
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--device {device} runs an exported variant" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_faster_variant_that_cannot_run_here_is_said(
+    cli: Any, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    bundle = open_bundle(exported_bundle)
+    fast = candidate("openvino-fp32", latency("openvino-fp32", 1, 1.0, runtime="openvino 2026.4.1"))
+    slow = candidate("onnx-fp32", latency("onnx-fp32", 1, 2.0))
+    variants = {**bundle.variants, "openvino-fp32": openvino_variant(bundle)}
+    update_bundle(exported_bundle, Manifest(variants=variants, choice=choice(slow, fast)))
+
+    def missing() -> str:
+        raise MissingExtra("OpenVINO is not installed")
+
+    monkeypatch.setattr("regnet_deploy.runtimes.runtime.installed_openvino", missing)
+    done = cli("predict", exported_bundle, images[0])
+    assert done.returncode == 0, done.stderr
+    says = "onnx-fp32 runs in place of openvino-fp32, which was measured as faster: OpenVINO is not installed"
+    assert says in done.stderr
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")

@@ -6,14 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from bundle_parts import choice
+from bundle_parts import choice, openvino_variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.bundle import Manifest, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import ChoiceCandidate
 from regnet_deploy.bundle.measurements import ServerSetting
-from regnet_deploy.bundle.variants import OnnxVariant, OpenvinoVariant
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.load_testing.settings import executor_layouts, runnable_pairs, serve_options
 
@@ -73,22 +72,11 @@ def test_nothing_to_choose_from_is_one_line(exported_bundle: Path):
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
 def test_each_way_to_run_a_file_in_openvino_is_tried_once(exported_bundle: Path):
     bundle = open_bundle(exported_bundle)
-    source = bundle.variants["onnx-fp32"]
-    assert isinstance(source, OnnxVariant)
     by_file = [("onnxruntime", "onnx-fp32"), ("openvino", "onnx-fp32")]
     by_file += [("onnxruntime", "onnx-fp32-uint8"), ("openvino", "onnx-fp32-uint8")]
     assert runnable_pairs(bundle)[0] == by_file
 
-    variant = OpenvinoVariant(
-        precision="fp32",
-        input="float32",
-        opset=source.opset,
-        source="onnx-fp32",
-        onnx_sha256=bundle.files[source.file].sha256,
-        compute="fp32",
-        proof=source.proof,
-    )
-    update_bundle(exported_bundle, Manifest(variants={**bundle.variants, "openvino-fp32": variant}))
+    update_bundle(exported_bundle, Manifest(variants={**bundle.variants, "openvino-fp32": openvino_variant(bundle)}))
     by_file.remove(("openvino", "onnx-fp32"))
     assert runnable_pairs(open_bundle(exported_bundle))[0] == [*by_file, ("openvino", "openvino-fp32")]
     assert runnable_pairs(open_bundle(exported_bundle), "onnx-fp32", "openvino")[0] == [("openvino", "onnx-fp32")]

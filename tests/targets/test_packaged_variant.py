@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from bundle_parts import candidate, choice, latency, openvino_variant
 
-from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, MissingPart, UsageError
 from regnet_deploy.runtimes.tuned_settings import machine_summary
 from regnet_deploy.targets.packaged_variant import choose_packaged_variant
@@ -96,3 +97,16 @@ def test_a_gray_network_takes_one_channel(gray_bundle):
     bundle = open_bundle(gray_bundle)
     assert choose_packaged_variant(bundle, "onnx-fp32", gpu=False).image == (1, 24, 24)
     assert choose_packaged_variant(bundle, "onnx-fp32-uint8", gpu=False).image == (24, 24, 1)
+
+
+def test_what_runs_in_openvino_is_not_packaged(exported_bundle):
+    """Triton and the containers use ONNX Runtime."""
+    bundle = open_bundle(exported_bundle)
+    fast = candidate("openvino-fp32", latency("openvino-fp32", 1, 1.0, runtime="openvino 2026.4.1"))
+    slow = candidate("onnx-fp32", latency("onnx-fp32", 1, 2.0))
+    variants = {**bundle.variants, "openvino-fp32": openvino_variant(bundle)}
+    update_bundle(exported_bundle, Manifest(variants=variants, choice=choice(slow, fast)))
+    bundle = open_bundle(exported_bundle)
+    assert choose_packaged_variant(bundle, None, gpu=False).variant == "onnx-fp32"
+    with pytest.raises(UsageError, match=r"runs in OpenVINO, and Triton .*: choose --variant onnx-fp32"):
+        choose_packaged_variant(bundle, "openvino-fp32", gpu=False)
