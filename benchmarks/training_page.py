@@ -87,12 +87,22 @@ def leads(rows: Sequence[Row], name: str, side: str) -> list[float]:
 
 
 def verdict(rows: Sequence[Row], side: str, shown: str) -> str:
-    """Say on how many folders the default is ahead of a side in the mean of the seeds, and where it is not."""
-    found = {name: statistics.mean(each) for name in sets_of(rows) if (each := leads(rows, name, side))}
-    behind = [f"{name.replace(', ', ' with ', 1)} ({lead:+.1f})" for name, lead in found.items() if lead <= 0]
-    ahead = len(found) - len(behind)
-    said = f"`train` is ahead of {shown} on {ahead} of {len(found)} folders"
-    return f"{said}; not on {', '.join(behind)}." if behind else f"{said}."
+    """Say on how many folders the default is ahead of a side, in the mean and in each seed."""
+    every = {name: each for name in sets_of(rows) if (each := leads(rows, name, side))}
+    means = {name: statistics.mean(each) for name, each in every.items()}
+    behind = [f"{_shown(name)} ({lead:+.1f})" for name, lead in means.items() if lead <= 0]
+    mixed = [
+        f"{_shown(name)} ({sum(lead > 0 for lead in each)} of {len(each)})"
+        for name, each in every.items()
+        if means[name] > 0 and min(each) <= 0
+    ]
+    said = f"`train` is ahead of {shown} on {len(every) - len(behind)} of {len(every)} folders"
+    said += f"; not on {', '.join(behind)}" if behind else ""
+    return f"{said}; not in every seed on {', '.join(mixed)}." if mixed else f"{said}."
+
+
+def _shown(name: str) -> str:
+    return name.replace(", ", " with ", 1)
 
 
 def tuned_verdict(rows: Sequence[Row]) -> str:
@@ -100,7 +110,7 @@ def tuned_verdict(rows: Sequence[Row]) -> str:
     found = {name: statistics.mean(each) for name in sets_of(rows) if (each := leads(rows, name, TUNED))}
     if not found:
         return "Settings that were tuned by hand were not measured."
-    far = [f"{name.replace(', ', ' with ', 1)} ({lead:+.1f})" for name, lead in found.items() if lead < -WITHIN]
+    far = [f"{_shown(name)} ({lead:+.1f})" for name, lead in found.items() if lead < -WITHIN]
     said = (
         f"It is within {WITHIN:g} point of the best tuned settings, or ahead of them, on {len(found) - len(far)} of "
         f"{len(found)} folders"

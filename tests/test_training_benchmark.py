@@ -258,6 +258,9 @@ def test_the_page_says_where_the_default_is_not_ahead(page):
     assert page.verdict(rows, "timm", "timm") == (
         "`train` is ahead of timm on 0 of 1 folders; not on a set with of images (-5.0)."
     )
+    assert page.verdict(rows_of({"default": [60, 70], "timm": [65, 50]}), "timm", "timm") == (
+        "`train` is ahead of timm on 1 of 1 folders; not in every seed on a set with of images (1 of 2)."
+    )
 
 
 @pytest.mark.parametrize(("right", "said"), [([61, 70], "on 1 of 1 folders."), ([65, 72], "on 0 of 1 folders; not on")])
