@@ -238,12 +238,23 @@ def command(
       regnet-deploy train --data my-images --minutes 10
       tensorboard --logdir regnet-bundle.training
     """
+    from regnet_deploy.images.listing import list_images
+    from regnet_deploy.training.recipe_file import load_recipe
+
     limit_thread_spinning()
     if data is None and not finish:
         raise UsageError("give a folder of images with --data DIR")
     if ray_workers is not None and ray is None:
         raise UsageError("--ray-workers requires --ray: torchrun has --nproc-per-node")
-    open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
+    lengths = [f"--{name}" for name in ("epochs", "steps", "minutes") if recipe[name] is not None]
+    if len(lengths) > 1:
+        raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
+    # What is wrong is reported before torch is imported, which takes seconds.
+    open_bundle(bundle_path)
+    given = {name: value for name, value in recipe.items() if value is not None}
+    named = None if recipe_name is None else load_recipe(recipe_name).with_values(given)
+    if data is not None and "://" not in str(data) and not data.exists():
+        list_images(data)  # raises
     for module in ("torch", "safetensors", "PIL"):
         require(module, "train")
     from regnet_deploy.report.card import baseline
@@ -252,15 +263,9 @@ def command(
     from regnet_deploy.training.distributed import is_first_process
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.ray_workers import RayWorkers
-    from regnet_deploy.training.recipe_file import load_recipe
     from regnet_deploy.training.train import TrainOptions, train
 
-    lengths = [f"--{name}" for name in ("epochs", "steps", "minutes") if recipe[name] is not None]
-    if len(lengths) > 1:
-        raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
-    given = {name: value for name, value in recipe.items() if value is not None}
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads, sync_bn, micro_batch)
-    named = None if recipe_name is None else load_recipe(recipe_name).with_values(given)
     options = TrainOptions(
         execution,
         workers,
