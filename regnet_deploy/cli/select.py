@@ -149,7 +149,6 @@ def command(**options: Any) -> None:
 
 def _search(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.bundle_parts import ranking_json
-    from regnet_deploy.selection.selection import SEARCHED
 
     if options["plot"]:
         from regnet_deploy.plotting import check_plot_path
@@ -179,7 +178,7 @@ def _search(options: dict[str, Any]) -> None:
             {
                 "budget": budget.to_json(),
                 "considered": selection.considered,
-                "searched": SEARCHED,
+                "searched": selection.searched,
                 "pick": shown[0].to_json(),
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
@@ -291,14 +290,12 @@ def _check_no_search_options(kept: set[str]) -> None:
 
 def _print_selection(title: str, selection: Selection, shown: list[Candidate]) -> None:
     """Print candidates, why the first is the best, and the error to expect."""
-    from regnet_deploy.selection.selection import SEARCHED
-
     _print_candidates(title, shown)
     lines = [f"Selected candidate 1: {selection.reason()}."]
     if selection.evidence_ranking is not None:
         notes = selection.evidence_ranking.notes(selection.budget, selection.candidates)
         lines += [f"Evidence: {note}." for note in notes]
-    lines += [*_family_lines(selection), f"Search: {SEARCHED}.", _expectation_line(selection)]
+    lines += [*_family_lines(selection), f"Search: {selection.searched}.", _expectation_line(selection)]
     for line in lines:
         print_text(line)
 

@@ -127,7 +127,7 @@ def setup_of(options: dict[str, Any], resolution: int, classes: int) -> Any:
 
 def print_timed(ranking: TimedRanking, shown: int) -> None:
     """Print the measured candidates."""
-    columns = ("", "family", "MACs M", "depths", "widths", "g", "expected error %", "predicted ms", "p50 ms", "p99 ms")
+    columns = ("", "family", "MACs M", "depths", "widths", "g", "error % at 224", "predicted ms", "p50 ms", "p99 ms")
     rows = [
         (
             str(rank),

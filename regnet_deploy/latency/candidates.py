@@ -73,17 +73,24 @@ class TimeLimits:
             limits.append(1000 * batch / self.images_per_second)
         return min((limit for limit in limits if limit is not None), default=math.inf)
 
-    def keeps(self, measured: Measurement, margin: float = 0.0) -> bool:
-        """Tell whether a measured network keeps the limits, with a margin."""
-        share = 1 - margin
-        return (
-            (self.p50_ms is None or measured.times.p50_ms <= share * self.p50_ms)
-            and (self.p99_ms is None or measured.times.p99_ms <= share * self.p99_ms)
-            and (self.images_per_second is None or share * measured.images_per_second >= self.images_per_second)
-        )
+    def used(self, measured: Measurement) -> float:
+        """Return which share of the tightest limit of time a measured network uses; above 1 it does not keep it."""
+        shares = [0.0]
+        if self.p50_ms is not None:
+            shares.append(measured.times.p50_ms / self.p50_ms)
+        if self.p99_ms is not None:
+            shares.append(measured.times.p99_ms / self.p99_ms)
+        if self.images_per_second is not None:
+            shares.append(self.images_per_second / measured.images_per_second)
+        return max(shares)
 
-    def __str__(self) -> str:
-        """Return them in words."""
+    def keeps(self, measured: Measurement, margin: float = 0.0) -> bool:
+        """Tell whether a measured network keeps the limits of time, with a margin as a share of them."""
+        return self.used(measured) <= 1 - margin
+
+    @property
+    def conditions(self) -> str:
+        """What the network must keep, in words; empty if that is only to be like a published one."""
         parts = []
         if self.p50_ms is not None:
             parts.append(f"at most {self.p50_ms:g} ms")
@@ -93,10 +100,14 @@ class TimeLimits:
             parts.append(f"at least {self.images_per_second:g} images/s")
         if self.macs is not None:
             parts.append(f"at most {self.macs / 1e9:g} GMACs")
+        return " and ".join(parts)
+
+    def __str__(self) -> str:
+        """Return them in words, with what is the best among the networks that keep them."""
         objective = "lowest expected error"
         if self.like is not None:
             objective = f"fastest with an expected error not above that of {self.like.architecture_name}"
-        return f"{objective} with {' and '.join(parts)}" if parts else objective
+        return f"{objective} with {self.conditions}" if self.conditions else objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,26 +128,30 @@ def timed_candidates(budget: Budget, limits: TimeLimits, calibration: Calibratio
     families = "xy" if budget.family == "any" else budget.family
     options: list[Candidate] = []
     considered = 0
+    error = math.inf if limits.like is None else _error_of(limits.like)
     for family in families:
         curve = fit_error(baselines(family))
         levels = _levels(_LEAST_MACS, _MOST_MACS, _COARSE)
         if limits.like is None:
-            largest = _largest_level(levels, longest, family, budget, calibration)
+            largest = _largest_level(levels, longest, family, budget, limits, calibration)
             if largest is None:
                 continue
             low, high = largest / _SLOWER, largest * _COARSE
         else:
-            low = _macs_of_error(curve, _error_of(limits.like))
+            if error <= curve.floor:
+                continue  # no network of this family is as good
+            low = _macs_of_error(curve, error)
             high = 1.25 * low
         for number, level in enumerate(_levels(low, high, _FINE)):
             found = _level_options(level, (family, number), budget, limits, calibration, curve)
             considered += found[1]
             options += found[0]
-    options = [each for each in options if limits.like is None or each.error <= _error_of(limits.like) + 1e-9]
+    options = [each for each in options if each.error <= error + 1e-9]
     if not options:
+        conditions = limits.conditions or "an expected error like that"
         raise UsageError(
-            f"no network of the space is predicted to keep {limits} with {setup}: raise the limit, lower --resolution, "
-            "or widen the bounds"
+            f"no network of the space is predicted to keep {conditions}, with {setup}: raise the limit, lower "
+            "--resolution, or widen the bounds"
         )
     return options, considered
 
@@ -149,10 +164,7 @@ def _level_options(
     calibration: Calibration,
     curve: ErrorCurve,
 ) -> tuple[list[Candidate], int]:
-    table, times = _candidates(level, _FINE, name[0], budget, calibration)
-    if limits.macs is not None:
-        kept = table.macs <= limits.macs
-        table, times = table.take(kept), times[kept]
+    table, times = _candidates(level, _FINE, name[0], budget, limits, calibration)
     options = []
     for row in np.argsort(times, kind="stable")[:_KEPT]:
         options.append(
@@ -173,6 +185,7 @@ def _candidates(
     step: float,
     family: str,
     budget: Budget,
+    limits: TimeLimits,
     calibration: Calibration,
     *,
     w_m_step: float = _W_M_STEP,
@@ -187,7 +200,8 @@ def _candidates(
     score, w_a = score_population(trends, population)
     table = CandidateTable(**vars(population), w_a=w_a, score=score).take(population.distinct_rows(score))
     table = _counted(table.take(table.score >= _least_score(trends, family)), family, budget)
-    for limit, column in ((budget.max_parameters, "parameters"), (budget.max_activations, "activations")):
+    largest = (limits.macs, budget.max_parameters, budget.max_activations)
+    for limit, column in zip(largest, ("macs", "parameters", "activations"), strict=True):
         if limit is not None:
             table = table.take(getattr(table, column) <= limit)
     space = ConstrainedSpace(family, bounds, budget.resolution, budget.stride, budget.classes, budget.input_channels)
@@ -205,16 +219,21 @@ def _counted(table: CandidateTable, family: str, budget: Budget) -> CandidateTab
 
 
 def _largest_level(
-    levels: Sequence[float], longest: float, family: str, budget: Budget, calibration: Calibration
+    levels: Sequence[float],
+    longest: float,
+    family: str,
+    budget: Budget,
+    limits: TimeLimits,
+    calibration: Calibration,
 ) -> float | None:
-    """Return the largest of ascending MACs at which a network is predicted to keep the time; None if none is."""
+    """Return the largest of ascending MACs at which a network is predicted to keep the limits; None if none is."""
     largest = None
     for level in levels:
-        times = _candidates(level, _FINE, family, budget, calibration, w_m_step=_COARSE_W_M_STEP)[1]
+        times = _candidates(level, _FINE, family, budget, limits, calibration, w_m_step=_COARSE_W_M_STEP)[1]
         if len(times) and times.min() <= 1.05 * longest:
             largest = level
-        elif largest is not None or (len(times) and times.min() > 2 * longest):
-            break
+        elif len(times) and times.min() > 2 * longest:
+            break  # a level without networks says nothing of the next one
     return largest
 
 
@@ -243,6 +262,4 @@ def _reference_macs(published: PublishedNetwork) -> float:
 
 def _macs_of_error(curve: ErrorCurve, error: float) -> float:
     """Return the MACs at 224 pixels at which a family has this expected error."""
-    if error <= curve.floor:
-        raise UsageError(f"no network of the other family has an expected error of {error:.2f} %: give --family")
     return float(1e9 * ((error - curve.floor) / curve.scale) ** (-1 / curve.power))

@@ -73,31 +73,28 @@ def select_by_time(
         store.add_all(found)
         measured.update(zip(indices, found, strict=True))
 
-    refused: set[int] = set()
     while True:
-        ranked = _ranked(options, measured, limits, refused)
+        ranked = _ranked(options, measured, limits)
         wanted = _shortlist(options, measured, limits, setup.batch, ranked[0] if ranked else None)
         if wanted and (not measured or time.monotonic() < deadline):
             progress.step(f"measuring {len(wanted)} more candidate{'s' * (len(wanted) > 1)}")
             measure(wanted)
             continue
         if not ranked:
-            raise UsageError(_nothing_keeps(options, measured, limits, setup))
+            raise UsageError(_nothing_keeps(options, measured, limits, setup, stopped=bool(wanted)))
         progress.step("measuring the chosen network in a process of its own")
         final = measure_in_fresh_process(options[ranked[0]].network, setup)
         store.add(final)
         if limits.keeps(final):
             break
-        refused.add(ranked[0])
+        measured[ranked[0]] = final  # it is no longer among those that keep the limits
     order = [*ranked, *(i for i in measured if i not in ranked)]
-    return _selection(budget, limits, calibration, options, measured, order, final, considered)
+    return _selection(budget, limits, calibration, options, measured, order, final, considered, stopped=bool(wanted))
 
 
-def _ranked(
-    options: Sequence[Candidate], measured: dict[int, Measurement], limits: TimeLimits, refused: set[int]
-) -> list[int]:
+def _ranked(options: Sequence[Candidate], measured: dict[int, Measurement], limits: TimeLimits) -> list[int]:
     """Return the measured options that keep the limits, the best first."""
-    kept = [i for i, each in measured.items() if i not in refused and limits.keeps(each, MARGIN)]
+    kept = [i for i, each in measured.items() if limits.keeps(each, MARGIN)]
 
     def objective(i: int) -> tuple[float, float]:
         error, p50 = options[i].error, measured[i].times.p50_ms
@@ -115,16 +112,21 @@ def _shortlist(
 ) -> list[int]:
     """Return what to measure next: the options that would be better than the best one if they are as fast as believed.
 
-    Predictions are corrected by the median ratio of the measured times so far, for each family. Of a level of MACs, one
-    is taken at a time, so that the shortlist has different sizes and not neighbors.
+    Predictions are corrected by the median ratio of the measured times so far, for each family. Where the 99th
+    percentile or the throughput is the tighter limit, the ratio is that of the median that would use as much of it. Of
+    a level of MACs, one is taken at a time, so that the shortlist has different sizes and not neighbors.
     """
-    correction = {family: _correction(options, measured, family) for family in "xy"}
+    longest = limits.longest_ms(batch)
+    deciding = {
+        i: each.times.p50_ms if limits.like is not None else limits.used(each) * longest for i, each in measured.items()
+    }
+    correction = {family: _correction(options, deciding, family) for family in "xy"}
     believed = {i: each.predicted_ms * correction[each.level[0]] for i, each in enumerate(options) if i not in measured}
     if limits.like is not None:
         target = min((each.times.p50_ms for each in measured.values()), default=math.inf)
         better = sorted((i for i in believed if believed[i] < 0.98 * target), key=believed.__getitem__)
     else:
-        longest = (1 - MARGIN) * limits.longest_ms(batch)
+        longest *= 1 - MARGIN
         error = math.inf if best is None else options[best].error - _WORTH
         better = sorted(
             (i for i in believed if believed[i] <= longest and options[i].error < error),
@@ -133,7 +135,7 @@ def _shortlist(
         if not better and best is None and believed:  # none is fast enough by prediction: try the fastest
             better = sorted(believed, key=believed.__getitem__)
             if measured:
-                better = [i for i in better if believed[i] < min(each.times.p50_ms for each in measured.values())]
+                better = [i for i in better if believed[i] < min(deciding.values())]
     chosen: list[int] = []
     levels: set[tuple[str, int]] = set()
     for i in better:
@@ -143,22 +145,26 @@ def _shortlist(
     return chosen[:_SHORTLIST]
 
 
-def _correction(options: Sequence[Candidate], measured: dict[int, Measurement], family: str) -> float:
-    ratios = [
-        each.times.p50_ms / options[i].predicted_ms for i, each in measured.items() if options[i].level[0] == family
-    ]
+def _correction(options: Sequence[Candidate], deciding_ms: dict[int, float], family: str) -> float:
+    ratios = [ms / options[i].predicted_ms for i, ms in deciding_ms.items() if options[i].level[0] == family]
     return float(np.median(ratios)) if ratios else 1.0
 
 
 def _nothing_keeps(
-    options: Sequence[Candidate], measured: dict[int, Measurement], limits: TimeLimits, setup: Setup
+    options: Sequence[Candidate],
+    measured: dict[int, Measurement],
+    limits: TimeLimits,
+    setup: Setup,
+    *,
+    stopped: bool,
 ) -> str:
-    nearest = min(measured, key=lambda i: measured[i].times.p50_ms)
+    nearest = min(measured, key=lambda i: limits.used(measured[i]))
     times, option = measured[nearest].times, options[nearest]
     return (
-        f"none of {len(measured)} measured networks keeps {limits} with {setup}: the nearest, of "
+        f"none of {len(measured)} measured networks keeps {limits.conditions}, with {setup}: the nearest, of "
         f"{option.table.macs[option.row] / 1e6:.0f} MMACs, takes {times.p50_ms:.2f} ms (99th percentile "
-        f"{times.p99_ms:.2f} ms). Raise the limit, lower --resolution, or choose another --runtime or --precision"
+        f"{times.p99_ms:.2f} ms). {'Give more --minutes, as others were left, raise' if stopped else 'Raise'} the "
+        "limit, lower --resolution, or choose another --runtime or --precision"
     )
 
 
@@ -171,24 +177,28 @@ def _selection(
     order: Sequence[int],
     final: Measurement,
     considered: int,
+    *,
+    stopped: bool,
 ) -> Selection:
     best = options[order[0]]
     family = best.level[0]
     rows = [options[i].table.take(np.array([options[i].row])) for i in order if options[i].level[0] == family]
     candidates = CandidateTable.join(rows)
     times = final.times
-    longest = limits.longest_ms(calibration.setup.batch)
-    why_slower = None
-    if limits.like is None and max(times.p50_ms, times.p99_ms if limits.p99_ms else 0.0) < USED * longest:
-        why_slower = (
-            f"it uses {times.p50_ms / longest:.0%} of the limit: no candidate between it and the limit kept the limit "
-            "when it was measured"
+    why_slower, used = None, limits.used(final)
+    if limits.like is None and used < USED:
+        why = (
+            "--minutes ended before the other candidates were measured"
+            if stopped
+            else "no other candidate whose expected error is lower kept the limits or is predicted to keep them"
         )
+        why_slower = f"it uses {used:.0%} of the limit: {why}"
     ranking = TimedRanking(
         limits=f"{limits}",
         setup=f"{calibration.setup}",
         p50_ms=times.p50_ms,
         p99_ms=times.p99_ms,
+        disturbances=final.state.flags,
         considered=considered,
         model_networks=calibration.model.networks,
         model_error=calibration.model.mean_error,

@@ -18,7 +18,7 @@ from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.populations.store import Trial, TrialOutcome
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate
-from regnet_deploy.selection.selection import SEARCHED, Selection, budget_expectation
+from regnet_deploy.selection.selection import Selection, budget_expectation
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork
 
@@ -32,7 +32,7 @@ def selection_parts(selection: Selection) -> Manifest:
         manifest.SelectionRecord(
             **_candidate_selection(best, selection.budget),
             considered=selection.considered,
-            searched=SEARCHED,
+            searched=selection.searched,
             reason=selection.reason(),
             expected_error=selection.expectation,
             runners_up=tuple(selection.candidate(i).to_json() for i in range(1, min(5, selection.considered))),

@@ -16,7 +16,7 @@ from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate, CandidateTable
 from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_evidence
-from regnet_deploy.selection.timed_ranking import TimedRanking
+from regnet_deploy.selection.timed_ranking import SEARCHED_BY_TIME, TimedRanking
 from regnet_deploy.selection.trends import Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
@@ -163,6 +163,11 @@ class Selection:
             predicted_error=_value(rows.predicted_error, rank) if by_evidence else None,
             measured_error=_value(rows.measured_error, rank),
         )
+
+    @property
+    def searched(self) -> str:
+        """Which networks were searched."""
+        return SEARCHED if self.timed_ranking is None else SEARCHED_BY_TIME
 
     def reason(self) -> str:
         """Return why the first candidate is the best."""

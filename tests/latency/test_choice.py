@@ -1,5 +1,6 @@
 """Among networks that keep a limit of time when they are measured, the one of the best expectation is chosen."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pytest
 from timed_networks import clock, execution, made_up, rule_ms
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.latency import calibration, choice
+from regnet_deploy.latency import calibration, candidates, choice
 from regnet_deploy.latency.calibration import Calibration, calibrate
 from regnet_deploy.latency.candidates import TimeLimits
 from regnet_deploy.latency.choice import select_by_time
+from regnet_deploy.latency.measurement import MachineState
 from regnet_deploy.latency.measuring import Setup
 from regnet_deploy.latency.store import MeasurementStore, open_measurements
 from regnet_deploy.selection.budget import Budget
@@ -95,6 +97,9 @@ def test_a_pick_that_is_too_slow_in_a_process_of_its_own_is_not_taken(
     machine.slowdown = 1.5
     selection = select_by_time(BUDGET, TimeLimits(p50_ms=8), calibrated, store)
     assert len(machine.alone) == 2
+    assert selection.timed_ranking is not None
+    refused = [each for each in selection.timed_ranking.candidates if each.widths == machine.alone[0].widths]
+    assert [each.keeps for each in refused if each.depths == machine.alone[0].depths] == [False]
     assert selection.best.network == machine.alone[1] != machine.alone[0]
 
 
@@ -126,8 +131,71 @@ def test_macs_throughput_and_family_are_further_limits(
     assert {each.family for each in ranking.candidates} == {"x"}
 
 
+def test_macs_are_a_maximum_however_far_below_the_limit_of_time(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=50, macs=4e8), calibrated, store)
+    ranking = selection.timed_ranking
+    assert ranking is not None
+    assert 3.8e8 < selection.best.macs <= 4e8
+    assert ranking.why_slower is not None
+    assert "no other candidate" in ranking.why_slower
+
+
+def test_a_99th_percentile_far_above_the_median_still_finds_what_keeps_it(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_tail(networks: Any, setup: Setup, **options: Any) -> list[Any]:
+        machine.measured.extend(networks)
+        return [with_tail(each, setup) for each in networks]
+
+    def with_tail(network: Network, setup: Setup, **options: Any) -> Any:
+        found = made_up(network, setup, machine.rule(network, setup))
+        return found.replace(times=found.times.replace(p99_ms=2 * found.times.p50_ms))
+
+    monkeypatch.setattr(choice, "measure_networks", slow_tail)
+    monkeypatch.setattr(choice, "measure_in_fresh_process", with_tail)
+    selection = select_by_time(BUDGET, TimeLimits(p99_ms=12), calibrated, store)
+    assert selection.timed_ranking is not None
+    assert 0.93 * 12 < selection.timed_ranking.p99_ms <= 12
+    assert len(machine.measured) <= 30
+
+
+def test_a_published_network_that_one_family_cannot_match_leaves_the_other(
+    calibrated: Calibration, store: MeasurementStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def floor(curve: Any, **fields: Any) -> Any:
+        return dataclasses.replace(curve, **fields)
+
+    fitted = candidates.fit_error
+    monkeypatch.setattr(
+        candidates,
+        "fit_error",
+        lambda known: floor(fitted(known), floor=40.0) if known[0].family == "x" else fitted(known),
+    )
+    selection = select_by_time(BUDGET, TimeLimits(like=find_published("RegNetY-400MF")), calibrated, store)
+    assert selection.family == "y"
+
+
+def test_a_choice_on_a_busy_machine_says_so(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(network: Network, setup: Setup, **options: Any) -> Any:
+        return made_up(network, setup, machine.rule(network, setup), state=MachineState(cpus=1, busy_cores=0.9))
+
+    monkeypatch.setattr(choice, "measure_in_fresh_process", busy)
+    selection = select_by_time(BUDGET, TimeLimits(p50_ms=6), calibrated, store)
+    assert "while the machine was busy" in selection.reason()
+
+
+def test_time_that_ran_out_is_said(calibrated: Calibration, store: MeasurementStore, machine: Machine) -> None:
+    machine.factor = 2.0
+    with pytest.raises(UsageError, match=r"keeps at most 8 ms, with .* Give more --minutes"):
+        select_by_time(BUDGET, TimeLimits(p50_ms=8), calibrated, store, minutes=1e-9)
+
+
 def test_a_limit_that_nothing_keeps_names_the_nearest(calibrated: Calibration, store: MeasurementStore) -> None:
-    with pytest.raises(UsageError, match=r"at most 0.05 ms .* raise the limit"):
+    with pytest.raises(UsageError, match=r"at most 0.05 ms, with .* raise the limit"):
         select_by_time(BUDGET, TimeLimits(p50_ms=0.05), calibrated, store)
 
 
@@ -145,6 +213,7 @@ def test_the_bundle_says_what_was_measured(calibrated: Calibration, store: Measu
     assert parts.selection is not None
     assert parts.selection.timed is not None
     assert parts.selection.timed["p50_ms"] <= 6
+    assert "nothing sampled or skipped" not in (parts.selection.searched or "")
     assert parts.selection.budget.macs == selection.best.macs
 
 
