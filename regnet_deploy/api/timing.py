@@ -94,10 +94,13 @@ def calibrate(
         DataError: the store cannot be used.
     """
     from regnet_deploy.latency.calibration import calibrate as measure
+    from regnet_deploy.latency.measuring import installed_execution
     from regnet_deploy.latency.store import open_measurements
 
     if not setups:
         raise UsageError("calibrate needs a setup or more, such as rd.Setup(precision='fp32')")
+    for setup in setups:
+        installed_execution(setup)  # raises before the minutes that the setups before it take
     for setup in setups:
         _check_quiet(setup, anyway=anyway)
     with open_measurements(_path(store), progress) as opened:

@@ -58,7 +58,8 @@ def command(merge: Path | None, export: Path | None, machine: str, as_json: bool
         print_json([each.to_json() for each in found])
         return
     if not found:
-        print_text(f"No measurements of this machine in {path}: `regnet-deploy calibrate` makes some.")
+        whose = " of this machine as it is set now" if machine == "here" else ""
+        print_text(f"No measurements{whose} in {path}: `regnet-deploy calibrate` makes some.")
         return
     columns = ("network", "MACs M", "how it was run", "batch", "pixels", "p50 ms", "95 % interval", "state", "date")
     print_table(f"{len(found):,} measurements in {path}", columns, map(_row, found), left=3)

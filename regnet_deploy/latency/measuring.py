@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from regnet_deploy import __version__
-from regnet_deploy.cpu import available_cores
+from regnet_deploy.cpu import available_cores, available_memory
 from regnet_deploy.errors import UsageError
 from regnet_deploy.latency.machine_state import measured_machine, watch_machine
 from regnet_deploy.latency.measurement import Execution, Measurement, Protocol, summarize
@@ -60,8 +60,12 @@ class Setup:
         """Check that runtime, precision and device go together.
 
         Raises:
-            UsageError: they do not; the message names what does.
+            UsageError: they do not, and the message names what does; or a size is below 1.
         """
+        sizes = {"resolution": self.resolution, "classes": self.classes, "batch": self.batch, "threads": self.threads}
+        for what, size in sizes.items():
+            if size is not None and size < 1:
+                raise UsageError(f"{what} must be 1 or more, got {size}")
         for what, value, known in (("runtime", self.runtime, RUNTIMES), ("precision", self.precision, PRECISIONS)):
             if value not in known:
                 raise UsageError(f"{what} must be one of {', '.join(known)}, got {value}")
@@ -90,6 +94,8 @@ def measure_networks(
 ) -> list[Measurement]:
     """Measure networks, at most :data:`TOGETHER` of them in turns, and return the measurements in the same order.
 
+    Fewer take turns where so many batches do not fit into memory.
+
     Args:
         networks: the networks.
         setup: how they are run.
@@ -98,12 +104,18 @@ def measure_networks(
 
     Raises:
         MissingExtra: a library is not installed.
-        UsageError: the runtime cannot run this precision or device here.
+        UsageError: the runtime cannot run this precision or device here, or a batch does not fit into memory.
     """
-    progress = progress or NoProgress()
+    from regnet_deploy.profiling.latency import check_memory, first_maps_bytes
+
+    progress, memory, together = progress or NoProgress(), available_memory(), TOGETHER
+    for network in networks:
+        check_memory(network, setup.resolution, setup.batch, memory)
+        needed = setup.batch * first_maps_bytes(network, setup.resolution)
+        together = max(1, min(together, memory // (2 * needed)))
     measurements: list[Measurement] = []
-    for start in range(0, len(networks), TOGETHER):
-        measurements += _measure_together(networks[start : start + TOGETHER], setup, seconds, progress)
+    for start in range(0, len(networks), together):
+        measurements += _measure_together(networks[start : start + together], setup, seconds, progress)
     return measurements
 
 

@@ -180,11 +180,16 @@ def check_memory(network: Network, resolution: int, batch: int, memory_bytes: in
     Raises:
         UsageError: the batch is too large; the message has a size that may fit.
     """
-    side = stage_resolutions(resolution, network.stem_stride, 0)[0]
-    # The first block keeps its input for the shortcut while its first convolution and batch norm each have an output.
-    image_bytes = 4 * side**2 * (network.stem_width + 2 * network.bottleneck_widths[0])
+    image_bytes = first_maps_bytes(network, resolution)
     if batch * image_bytes > memory_bytes:
         raise UsageError(
             f"--batch {batch} needs more than {batch * image_bytes / 2**30:,.0f} GiB, and this process may use "
             f"{memory_bytes / 2**30:,.1f} GiB: give at most --batch {max(1, memory_bytes // (2 * image_bytes))}"
         )
+
+
+def first_maps_bytes(network: Network, resolution: int) -> int:
+    """Return the bytes of the first feature maps of one image in FP32: ``resolution`` is its side in pixels."""
+    side = stage_resolutions(resolution, network.stem_stride, 0)[0]
+    # The first block keeps its input for the shortcut while its first convolution and batch norm each have an output.
+    return 4 * side**2 * (network.stem_width + 2 * network.bottleneck_widths[0])

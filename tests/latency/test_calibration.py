@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from timed_networks import clock, execution, made_up, rule_ms
 
+from regnet_deploy.api import timing
 from regnet_deploy.errors import UsageError
-from regnet_deploy.latency import calibration
+from regnet_deploy.latency import calibration, measuring
 from regnet_deploy.latency.calibration import calibrate, calibration_networks, spread_rows
-from regnet_deploy.latency.measurement import MachineState, Measurement
+from regnet_deploy.latency.measurement import Execution, MachineState, Measurement
 from regnet_deploy.latency.measuring import Setup
 from regnet_deploy.latency.store import MeasurementStore, open_measurements
 from regnet_deploy.space.complexity import network_complexity
@@ -112,3 +113,18 @@ def test_what_was_measured_on_a_busy_machine_counts_only_if_asked_for(
     with pytest.raises(UsageError, match=r"0 networks are measured .* on an idle machine, .* or with --anyway"):
         calibrate(SETUP, store, count=8)
     assert calibrate(SETUP, store, count=8, disturbed=True).model.networks == 8
+
+
+def test_a_setup_that_is_not_installed_is_refused_before_others_are_measured(
+    measured: list[Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(setup: Setup) -> Execution:
+        if setup.runtime == "openvino":
+            raise UsageError("OpenVINO is not installed")
+        return execution(setup)
+
+    monkeypatch.setattr(measuring, "installed_execution", installed)
+    setups = [Setup(threads=1), Setup(runtime="openvino", threads=1)]
+    with pytest.raises(UsageError, match="not installed"):
+        timing.calibrate(setups, networks=8, anyway=True, store=tmp_path / "measurements.sqlite")
+    assert not measured

@@ -1,6 +1,7 @@
 """Networks are exported with seeded weights and measured by a real runtime."""
 
 import hashlib
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,10 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from regnet_deploy.errors import RegnetDeployError, UsageError
+from regnet_deploy.latency import measuring
 from regnet_deploy.latency.fresh_process import measure_in_fresh_process
 from regnet_deploy.latency.measuring import Setup, measure_networks, seeded_onnx
+from regnet_deploy.profiling.latency import first_maps_bytes
 from regnet_deploy.space.network import Network
 
 SMALL = Network((1, 1), (16, 32), (8, 8), (1.0, 1.0), 0.25, stem_stride=1)
@@ -63,6 +66,20 @@ def test_a_failure_in_the_other_process_is_one_line() -> None:
         measure_in_fresh_process(plain, broken, seconds=0.1)
 
 
+def test_a_batch_that_does_not_fit_into_memory_is_refused_before_it_is_allocated() -> None:
+    setup = Setup(resolution=2048, classes=10, batch=1_000_000, threads=1)
+    with pytest.raises(UsageError, match=r"--batch 1000000 needs more than .* give at most --batch"):
+        measure_networks([SMALL], setup)
+
+
+def test_fewer_networks_take_turns_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = Setup(resolution=32, classes=10, batch=2, threads=1)
+    needed = setup.batch * first_maps_bytes(SMALL, setup.resolution)
+    monkeypatch.setattr(measuring, "available_memory", lambda: 4 * needed)
+    found = measure_networks([SMALL] * 3, setup, seconds=0.05)
+    assert [each.protocol.interleaved_with for each in found] == [1, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -72,8 +89,10 @@ def test_a_failure_in_the_other_process_is_one_line() -> None:
         ({"precision": "fp16"}, "slow on a CPU"),
         ({"runtime": "openvino", "device": "cuda"}, "runs on the CPU"),
         ({"precision": "int8-cpu", "device": "cuda"}, "is for CPUs"),
+        ({"batch": 0}, "batch must be 1 or more, got 0"),
+        ({"threads": 0}, "threads must be 1 or more, got 0"),
     ],
 )
-def test_setups_that_cannot_run_are_refused(fields: dict[str, str], message: str) -> None:
+def test_setups_that_cannot_run_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Setup(**fields)
