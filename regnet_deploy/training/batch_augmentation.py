@@ -31,9 +31,14 @@ class Mix:
     box: tuple[int, int, int, int] | None = None
     distance: int = 1
 
+    def neighbors(self, values: Tensor) -> Tensor:
+        """Return for each image what its neighbor has, ``(n, ...)``; of few images that is the one before it."""
+        # So far, or further, may lead around a small part of a batch to the image itself, which would not be mixed.
+        return values.roll(self.distance if self.distance < len(values) else 1, 0)
+
     def images(self, images: Tensor) -> Tensor:
         """Return mixed images, ``(n, channels, h, w)``."""
-        neighbors = images.roll(self.distance, 0)
+        neighbors = self.neighbors(images)
         if self.box is None:
             return neighbors.mul_(1 - self.share).add_(images, alpha=self.share)
         left, top, right, bottom = self.box

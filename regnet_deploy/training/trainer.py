@@ -177,7 +177,7 @@ class Trainer:
             return torch.zeros(3, dtype=torch.float64, device=self.execution.device)
         loss = training_loss(logits, labels, self.recipe, self.class_weights)
         if mix:  # the loss is linear in the targets
-            neighbors = labels.roll(mix.distance)
+            neighbors = mix.neighbors(labels)
             other = training_loss(logits, neighbors, self.recipe, self.class_weights)
             loss = mix.share * loss + (1 - mix.share) * other
             labels = labels if mix.share >= 0.5 else neighbors

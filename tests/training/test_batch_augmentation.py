@@ -56,6 +56,13 @@ def test_an_image_is_not_mixed_with_another_view_of_itself(values: dict[str, flo
     assert Mix(0.5, distance=2).images(images).flatten().tolist() == [2, 3, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_part_that_is_not_larger_than_the_views_of_an_image_is_mixed(count: int) -> None:
+    mix, images = Mix(0.5, distance=4), torch.arange(float(count)).view(count, 1, 1, 1)
+    assert (mix.images(images) != images).all()
+    assert mix.neighbors(torch.arange(count)).tolist() == [count - 1, *range(count - 1)]
+
+
 def test_the_batch_itself_does_not_change() -> None:
     before = IMAGES.clone()
     Mix(0.75).images(IMAGES)
