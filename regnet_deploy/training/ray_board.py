@@ -52,6 +52,10 @@ class RayBoard:
         """Set down that a worker has ended, with an error for the user or without."""
         self._ended.append((error, result))
 
+    def is_done(self) -> bool:
+        """Tell whether the first worker has ended without an error: the bundle is trained."""
+        return any(error is None for error, _ in self._ended)
+
     def stop(self) -> None:
         """Ask the workers to stop after their step."""
         self._stop = True

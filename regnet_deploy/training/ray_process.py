@@ -84,6 +84,8 @@ def _run_worker(config: Mapping[str, Work]) -> None:
 
     ray = require("ray", "tune")
     work = config["work"]
+    if ray.get(work.board.is_done.remote()):
+        return  # another worker died after the end of the training, which is not to begin anew
     rank = require("ray.train", "tune").get_context().get_world_rank()
     os.environ.update(work.environment)
     if os.path.isdir(work.working_directory):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.training import ray_board
+from regnet_deploy.training import ray_board, ray_process
 from regnet_deploy.training.ray_board import BoardProgress, RayBoard, StopRequest
 
 
@@ -57,3 +57,16 @@ def test_how_the_workers_ended_is_kept() -> None:
     board.end(error)
     board.end(None, {"a": 1})
     assert board.news().ended == board.news().ended == [(error, None), (None, {"a": 1})]
+
+
+def test_workers_that_start_again_after_the_end_of_the_training_do_not_train_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = RayBoard()
+    board.end(DataError("the disk is full"))
+    assert not board.is_done()
+    board.end(None, {"a": 1})
+    assert board.is_done()
+    monkeypatch.setattr(ray_process, "require", lambda module, extra: SimpleNamespace(get=lambda value: value))
+    ray_process._run_worker({"work": SimpleNamespace(board=Handle(board))})  # type: ignore[dict-item]
+    assert len(board.news().ended) == 2
