@@ -62,7 +62,7 @@ def command(as_json: bool, **options: Any) -> None:
     """
     from regnet_deploy.api.timing import calibrate
 
-    setups = _setups(options)
+    setups = setups_of(options)
     with terminal_progress() as progress:
         found = calibrate(
             setups,
@@ -83,7 +83,8 @@ def command(as_json: bool, **options: Any) -> None:
     print_message("next: regnet-deploy select --latency-ms MS, with the same options")
 
 
-def _setups(options: dict[str, Any]) -> list[Setup]:
+def setups_of(options: dict[str, Any]) -> list[Setup]:
+    """Return a setup of each runtime and precision; bf16 only of OpenVINO, where that is one of several runtimes."""
     from regnet_deploy.latency.measuring import Setup
 
     common = {name: options[name] for name in ("resolution", "classes", "batch", "threads", "device")}
@@ -91,6 +92,7 @@ def _setups(options: dict[str, Any]) -> list[Setup]:
         Setup(runtime=runtime, precision=precision, **common)
         for runtime in dict.fromkeys(options["runtimes"])
         for precision in dict.fromkeys(options["precisions"])
+        if not (precision == "bf16" and runtime != "openvino" and "openvino" in options["runtimes"])
     ]
 
 

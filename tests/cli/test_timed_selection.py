@@ -7,6 +7,7 @@ import json
 import pytest
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.cli.calibrate import setups_of
 
 WHAT = ("--resolution", 32, "--classes", 10, "--threads", 1, "--anyway")
 
@@ -37,6 +38,16 @@ def test_wrong_options_are_one_line_and_write_nothing(cli, tmp_path, options, me
     assert done.returncode == 2, done.stderr
     assert message in " ".join(done.stderr.split())
     assert not (tmp_path / "regnet-bundle").exists()
+
+
+def test_bf16_is_calibrated_by_the_runtime_that_computes_it_where_several_are_given():
+    common = {"resolution": 32, "classes": 10, "batch": 1, "threads": 1, "device": "cpu"}
+    options = {"runtimes": ("onnxruntime", "openvino"), "precisions": ("int8-cpu", "bf16"), **common}
+    assert [(each.runtime, each.precision) for each in setups_of(options)] == [
+        ("onnxruntime", "int8-cpu"),
+        ("openvino", "int8-cpu"),
+        ("openvino", "bf16"),
+    ]
 
 
 @pytest.mark.timeout(600)
