@@ -37,6 +37,7 @@ CONTENTS = {
         "docs/api-reference",
         "docs/bundle",
         "docs/selection",
+        "docs/latency",
         "docs/weights",
         "docs/fine-tuning",
         "docs/images",
