@@ -97,7 +97,7 @@ def rows_of(file: Path) -> list[Row]:
 def table(rows: Iterable[Row]) -> str:
     """Return the means over the seeds as a Markdown table."""
     lines = [
-        "| folder, images of its classes | seeds | way | mean over classes | by training shares |",
+        "| folder, images of its classes | seeds | way | balanced accuracy | top-1, weighted |",
         "| --- | --- | --- | --- | --- |",
     ]
     rows = list(rows)
