@@ -80,7 +80,7 @@ def command(as_json: bool, **options: Any) -> None:
         "A model predicts RegNets with group widths of 8 or more, and of up to a quarter more work or time than the "
         "measured ones have."
     )
-    print_message("next: regnet-deploy select --latency-ms MS, with the same options")
+    print_message("next: `select --latency-ms MS`, with the same options")
 
 
 def setups_of(options: dict[str, Any]) -> list[Setup]:

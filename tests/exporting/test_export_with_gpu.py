@@ -9,7 +9,7 @@ from regnet_deploy.bundle import find_damage, open_bundle
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting import export as export_module
-from regnet_deploy.exporting import variant_choice
+from regnet_deploy.exporting import variant_choice, variants
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
@@ -18,6 +18,12 @@ from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import open_variant
 
 pytestmark = pytest.mark.usefixtures("computer")
+
+
+@pytest.fixture(autouse=True)
+def no_openvino(monkeypatch):
+    """Leave the choice to the runtimes of the GPU and ONNX Runtime: OpenVINO has tests of its own."""
+    monkeypatch.setattr(variants, "makes_openvino_variants", lambda context, state: False)
 
 
 @pytest.fixture
