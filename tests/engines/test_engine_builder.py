@@ -370,11 +370,19 @@ def test_progress_has_the_phases_of_the_build(rtx, onnx_of, recorded_progress):
 
 
 class Interrupting(NoProgress):
-    """Ctrl-C, which reaches the main thread, while the build runs in another."""
+    """Ctrl-C once, which reaches the main thread, while the build runs in another.
+
+    A second one could arrive when the first has ended the build, and would end the tests.
+    """
+
+    def __init__(self):
+        self.sent = False
 
     def update(self, completed, total=None, note=""):
         assert threading.current_thread() is not threading.main_thread()
-        os.kill(os.getpid(), signal.SIGINT)
+        if not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 class Failing(NoProgress):
