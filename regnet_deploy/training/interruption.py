@@ -88,6 +88,8 @@ def _first_arrival(numbers: Iterable[int], said: Callable[[str], None]) -> Itera
         yield
     finally:
         signal.set_wakeup_fd(wakeup)
-        writer.close()  # ends the thread
+        # Ends the thread. Closing the writer would not: processes that were forked meanwhile have copies of it.
+        reader.shutdown(socket.SHUT_RDWR)
         listener.join()
         reader.close()
+        writer.close()

@@ -1,10 +1,12 @@
 """Ctrl-C and SIGTERM: nothing that was computed is lost."""
 
 import math
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -230,3 +232,15 @@ def test_before_the_first_checkpoint_the_command_has_to_be_repeated(
         train.train(bundle.path, data, recipe, options, recorded_progress)
     assert open_bundle(bundle.path) == bundle
     assert load_checkpoint(default_directory(bundle.path)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_end_does_not_wait_for_a_process_that_was_forked_meanwhile() -> None:
+    with stop_signals(said=lambda name: None):
+        child = os.fork()  # as a process that loads images, which has copies of all open files
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)  # it still runs
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
