@@ -37,7 +37,7 @@ def select_by_time(
     """Return the network of the lowest expected error that keeps limits of time when it is measured here.
 
     A latency model of this machine makes the shortlist. Where the store of measurements has too few networks for one,
-    they are measured first (one to two minutes, once for each setup). The shortlist is exported with random weights and
+    they are measured first (a few minutes, once for each setup). The shortlist is exported with random weights and
     measured in turns, until no candidate would be better, and the chosen network is measured again in a process of its
     own.
 

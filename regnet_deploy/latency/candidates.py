@@ -112,13 +112,24 @@ class TimeLimits:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A candidate: a row of a table, with its expectation and predicted time."""
+    """A candidate: a row of a table, with its expectation and predicted time.
+
+    Attributes:
+        table: of all candidates of its level.
+        row: its row.
+        network: the network.
+        error: top-1 error to expect of its family at its MACs, percent.
+        predicted_ms: time that the latency model predicts, ms.
+        extrapolated: whether it is outside of the networks that the model was fitted to.
+        level: family and number of the level of MACs.
+    """
 
     table: CandidateTable
     row: int
     network: Network
     error: float
     predicted_ms: float
+    extrapolated: bool
     level: tuple[str, int]
 
 
@@ -164,7 +175,8 @@ def _level_options(
     calibration: Calibration,
     curve: ErrorCurve,
 ) -> tuple[list[Candidate], int]:
-    table, times = _candidates(level, _FINE, name[0], budget, limits, calibration)
+    table, work = _candidates(level, _FINE, name[0], budget, limits, calibration)
+    times, extrapolated = calibration.model.predict(work), calibration.model.extrapolated(work)
     options = []
     for row in np.argsort(times, kind="stable")[:_KEPT]:
         options.append(
@@ -174,6 +186,7 @@ def _level_options(
                 network=table.regnet(int(row), name[0]).network(budget.stride, budget.input_channels),
                 error=curve.at(float(table.reference_macs[row])),
                 predicted_ms=float(times[row]),
+                extrapolated=bool(extrapolated[row]),
                 level=name,
             )
         )
@@ -190,7 +203,7 @@ def _candidates(
     *,
     w_m_step: float = _W_M_STEP,
 ) -> tuple[CandidateTable, Float]:
-    """Return plausible networks of about these MACs (at 224 pixels), and their predicted times in ms."""
+    """Return plausible networks of about these MACs (at 224 pixels), and their work, ``(n, columns)``."""
     bounds = budget.bounds
     if bounds.g is None:
         bounds = replace(bounds, g=(MIN_GROUP_WIDTH, 128 if level < LARGE_MACS else 256))
@@ -206,7 +219,7 @@ def _candidates(
             table = table.take(getattr(table, column) <= limit)
     space = ConstrainedSpace(family, bounds, budget.resolution, budget.stride, budget.classes, budget.input_channels)
     work = operator_work(table.depths, table.widths, table.group_widths, 1.0, space.config, calibration.setup.batch)
-    return table, calibration.model.predict(work)
+    return table, work
 
 
 def _counted(table: CandidateTable, family: str, budget: Budget) -> CandidateTable:
@@ -229,7 +242,8 @@ def _largest_level(
     """Return the largest of ascending MACs at which a network is predicted to keep the limits; None if none is."""
     largest = None
     for level in levels:
-        times = _candidates(level, _FINE, family, budget, limits, calibration, w_m_step=_COARSE_W_M_STEP)[1]
+        work = _candidates(level, _FINE, family, budget, limits, calibration, w_m_step=_COARSE_W_M_STEP)[1]
+        times = calibration.model.predict(work)
         if len(times) and times.min() <= 1.05 * longest:
             largest = level
         elif len(times) and times.min() > 2 * longest:

@@ -227,6 +227,7 @@ def _timed_candidate(option: Candidate, measured: Measurement, limits: TimeLimit
         group_widths=network.group_widths,
         expected_error=round(option.error, 3),
         predicted_ms=option.predicted_ms,
+        extrapolated=option.extrapolated,
         p50_ms=measured.times.p50_ms,
         p99_ms=measured.times.p99_ms,
         keeps=limits.keeps(measured, MARGIN),

@@ -27,8 +27,8 @@ from regnet_deploy.latency.operators import COLUMNS
 
 Float = NDArray[np.float64]
 
-#: lambda is the square of this: of 0 to 0.2, the one with the lowest errors over the public measurements that
-#: ``benchmarks/latency_model.py`` evaluates.
+#: lambda is the square of this: small beside the errors of the fit, so that it decides only between columns that the
+#: measured networks do not tell apart.
 _PENALTY = 0.1
 #: Smallest number of networks of a model. With fewer, errors of networks left out say little.
 MIN_NETWORKS = 8

@@ -106,15 +106,7 @@ def network_work(networks: Sequence[Network], resolution: int, classes: int, bat
             network.widths,
             network.group_widths,
             network.bottlenecks,
-            NetworkConfig(
-                resolution,
-                classes,
-                network.stem_stride,
-                network.stem_width,
-                network.se_ratio,
-                network.block,
-                network.input_channels,
-            ),
+            NetworkConfig.of(network, resolution, classes),
             batch,
         )
         for network in networks

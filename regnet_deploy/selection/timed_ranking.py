@@ -26,6 +26,7 @@ class TimedCandidate:
         group_widths: channels per group of each stage.
         expected_error: top-1 error to expect of its family at the MACs that it has at 224 pixels, there, percent.
         predicted_ms: time that the latency model predicts, ms.
+        extrapolated: whether it is outside of the networks that the model was fitted to.
         p50_ms: measured median, ms.
         p99_ms: measured 99th percentile, ms.
         keeps: whether it keeps the limits.
@@ -38,6 +39,7 @@ class TimedCandidate:
     group_widths: tuple[int, ...]
     expected_error: float
     predicted_ms: float
+    extrapolated: bool
     p50_ms: float
     p99_ms: float
     keeps: bool
@@ -81,6 +83,7 @@ class TimedRanking:
             + f"; expected top-1 error {best.expected_error:.2f} % at {REFERENCE_RESOLUTION} pixels. "
             f"{len(self.candidates)} of {self.considered:,} candidates were measured, chosen by a latency model of "
             f"{self.model_networks} networks measured here (mean error {self.model_error:.1%} on networks left out)"
+            + (", outside of which it is, so that its prediction was extrapolated" if best.extrapolated else "")
             + (f"; {self.why_slower}" if self.why_slower else "")
         )
 

@@ -158,6 +158,19 @@ class NetworkConfig:
     block: str = "bottleneck"
     input_channels: int = 3
 
+    @classmethod
+    def of(cls, network: Network, resolution: int, classes: int) -> NetworkConfig:
+        """Return what a network has in common with others of its kind, for images of this resolution, pixels."""
+        return cls(
+            resolution,
+            classes,
+            network.stem_stride,
+            network.stem_width,
+            network.se_ratio,
+            network.block,
+            network.input_channels,
+        )
+
     def __post_init__(self) -> None:
         """Check the kind of the blocks and the channels.
 
@@ -204,15 +217,7 @@ def complexity(
 
 def network_complexity(network: Network, resolution: int, classes: int) -> Complexity:
     """Return the complexity of one network for images of this resolution, as 0-dimensional arrays."""
-    config = NetworkConfig(
-        resolution,
-        classes,
-        network.stem_stride,
-        network.stem_width,
-        network.se_ratio,
-        network.block,
-        network.input_channels,
-    )
+    config = NetworkConfig.of(network, resolution, classes)
     return complexity(network.depths, network.widths, network.group_widths, network.bottlenecks, config)
 
 

@@ -207,6 +207,20 @@ def test_a_limit_that_only_predictions_keep_names_what_was_measured(
         select_by_time(BUDGET, TimeLimits(p50_ms=3), calibrated, store)
 
 
+def test_a_pick_beyond_the_calibrated_networks_is_said_to_be_extrapolated(
+    machine: Machine, calibrated: Calibration, store: MeasurementStore
+) -> None:
+    inside = select_by_time(BUDGET, TimeLimits(p50_ms=6), calibrated, store).timed_ranking
+    slowest = calibrated.model.longest_ms
+    beyond = select_by_time(BUDGET, TimeLimits(p50_ms=1.6 * slowest), calibrated, store).timed_ranking
+    assert inside is not None
+    assert beyond is not None
+    assert not inside.candidates[0].extrapolated
+    assert "extrapolated" not in inside.reason()
+    assert beyond.candidates[0].extrapolated
+    assert "its prediction was extrapolated" in beyond.reason()
+
+
 def test_the_bundle_says_what_was_measured(calibrated: Calibration, store: MeasurementStore) -> None:
     selection = select_by_time(BUDGET, TimeLimits(p50_ms=6), calibrated, store)
     parts = selection_parts(selection)
