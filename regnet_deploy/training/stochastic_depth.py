@@ -6,7 +6,7 @@ otherwise divided by the share of images for which it is not, so that its mean i
 ``torchvision.ops.stochastic_depth`` in its mode ``row``.
 
 Which blocks are left out is a function of the seed, of epoch and step, and of the place of the image in the batch of
-all processes. So a run continues to the bit, and the number of processes changes nothing.
+all processes. So a run continues to the bit, and the number of processes changes nothing, if all images can be read.
 """
 
 from __future__ import annotations
