@@ -9,6 +9,7 @@ are not pinned to cores, because decoding and other sessions need them too.
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import threading
@@ -152,7 +153,7 @@ def onnx_to_ir(data: bytes, info: Mapping[str, str]) -> tuple[bytes, bytes]:
     version = installed_openvino()
     openvino = import_openvino()
     try:
-        model = openvino.Core().read_model(data)
+        model = _core(openvino).read_model(data)
         for key, text in info.items():
             model.set_rt_info(text, ["regnet_deploy", key])
     except _FAILURES as error:
@@ -177,7 +178,7 @@ def bf16_unsupported_reason() -> str | None:
     """
     installed_openvino()
     try:
-        found = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        found = _core(import_openvino()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     except _FAILURES as error:
         return f"OpenVINO does not say what this CPU computes in: {_reason(error)}"
     if "BF16" in found:
@@ -194,7 +195,7 @@ def _open(data: bytes, weights: bytes | None, threads: int, callers: int, comput
         "NUM_STREAMS": callers,
         "ENABLE_CPU_PINNING": False,
     }
-    core = import_openvino().Core()
+    core = _core(import_openvino())
 
     def compile_model(model: Any) -> Any:
         try:
@@ -247,6 +248,17 @@ def import_openvino() -> ModuleType:
         return loaded
     with _blocked_imports(_REPORTING):
         return require("openvino", "openvino")
+
+
+@functools.cache
+def _core(openvino: ModuleType) -> Any:
+    """Return the core of this process, which has the plugin for the CPU and is kept until the process ends.
+
+    The plugin gives the thread that loads it another stack for signals, and unmaps that when it is unloaded. Where
+    another thread does that, the next signal to the first one ends the process (SIGSEGV): a server that has replaced a
+    model would die of SIGTERM in place of draining.
+    """
+    return openvino.Core()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import load_golden, replay
 from regnet_deploy.runtimes.openvino_session import open_by_openvino
 from regnet_deploy.runtimes.runtime import open_onnx, open_variant
+from tests.conftest import tiny_onnx
 
 # Not importorskip: importing it as it is reports that.
 pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
@@ -223,3 +224,25 @@ def test_openvino_is_imported_when_chosen_and_reports_writes_and_starts_nothing(
     assert json.loads(done.stdout) == {"seen": [], "early": False, "reporting": [], "threads": ["MainThread"]}
     assert done.stderr == ""
     assert list(home.rglob("*")) == []
+
+
+_REPLACED_BY_ANOTHER_THREAD = """
+import gc, os, signal, sys, threading
+import numpy as np
+from regnet_deploy.runtimes.openvino_session import open_by_openvino
+
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+sessions = [open_by_openvino(open(sys.argv[1], "rb").read(), threads=1)]
+sessions[0].run(np.zeros((2, 3, 24, 24), np.float32))
+closing = threading.Thread(target=lambda: (sessions.clear(), gc.collect()))
+closing.start()
+closing.join()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_process_survives_a_signal_after_another_thread_has_closed_a_network(tmp_path):
+    file = tmp_path / "network.onnx"
+    file.write_bytes(tiny_onnx("float32"))
+    done = subprocess.run([sys.executable, "-c", _REPLACED_BY_ANOTHER_THREAD, file], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
